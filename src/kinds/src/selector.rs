@@ -232,7 +232,7 @@ pub struct SelectorKind;
 
 impl Kind for SelectorKind {
     const NAME: &'static str = "selector";
-    const VERSION: u32 = 13;
+    const VERSION: u32 = 14;
     const ABOUT: &'static str = "Trains a policy that selects instructions, over episodes on a proxy model.";
     const PROCESS: Process = Process::Tensor;
     const SEEDED: bool = true;

@@ -91,7 +91,7 @@ impl PolicyTraining {
             best_late_performance: f64::NEG_INFINITY,
             step_baseline: StepBaseline::default(),
             contributions: Contributions::default(),
-            effects: EffectRegression::new(candidates.columns.len() + candidates.ranges.len() + 1),
+            effects: EffectRegression::new(effects::is_one_of_many(candidates)),
             reward_sums: RewardSums::default(),
             rounds_done: 0,
             seed,

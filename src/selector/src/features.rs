@@ -34,6 +34,13 @@ pub fn features_at(candidates: &Candidates, positions: &[usize]) -> Tensor {
     joined(&candidates.state.index_select(0, &Tensor::from_slice(&index)), &clusters, candidates.ranges.len())
 }
 
+/// For each of the F + C features, whether it is one of the many that describe a candidate together: the semantic columns and
+/// the clusters. The others are few, and each has a meaning of its own.
+pub fn is_one_of_many(candidates: &Candidates) -> Vec<bool> {
+    let columns = candidates.columns.iter().map(|name| name.starts_with("semantic."));
+    columns.chain(candidates.ranges.iter().map(|_| true)).collect()
+}
+
 /// The features of all candidates times `weights` `[F + C, k]`: `[N, k]` f64.
 pub fn products(candidates: &Candidates, weights: &Tensor) -> Tensor {
     let of_part = |part: Range<usize>| features_of(candidates, &part).matmul(weights); // [n, k]

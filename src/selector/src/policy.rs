@@ -11,7 +11,7 @@ use super::scorer::{LinearScorer, Scorer};
 use super::state::Candidates;
 use raisin_base::error::{Problem, Result};
 use raisin_base::seed::Seed;
-use raisin_settings::ppo::{Deployment, PolicyForm, PolicyLearner, PpoSettings, Prior, StatePart};
+use raisin_settings::ppo::{Concentration, Deployment, PolicyForm, PolicyLearner, PpoSettings, Prior, StatePart};
 
 /// The width of the critic's input without its F static columns; see [`super::scoring::DrawnBatch::pooled`].
 pub const POOLED: usize = STAGE_PART_WIDTH + 6;
@@ -49,6 +49,9 @@ pub struct Constants {
     pub reuse_penalty: f64,
     /// See [`PpoSettings::repeats`]; 0 if the scores are not scaled.
     pub repeats: f64,
+    /// `scale` for a policy that takes the highest scores: the candidates within a limit have equal scores.
+    #[serde(default)]
+    pub concentration: Concentration,
     pub deployment: Deployment,
     /// The unit of the performance in the stage part, which is (P(M_t) - P(M_0)) / `performance_scale`: the largest
     /// abs(P(M_t) - P(M_0)) of the first round, and 1 during this round. Because P(M_0) belongs to the same run, the
@@ -163,6 +166,10 @@ impl Policy {
                 critic_widths: config.critic_widths.clone(),
                 reuse_penalty: config.reuse_penalty,
                 repeats: if config.policy == PolicyForm::Flat { config.repeats } else { 0.0 },
+                concentration: match config.deployment {
+                    Deployment::Sample if config.explore => config.concentration,
+                    Deployment::Sample | Deployment::Top => Concentration::Scale,
+                },
                 deployment: config.deployment,
                 performance_scale: 1.0,
                 improvement_range: None,
@@ -207,8 +214,8 @@ impl Policy {
         self.actor_parameters().into_iter().chain(self.critic_parameters()).collect()
     }
 
-    /// The effective number of candidates at which a linear policy aims in a training of this number of draws; `None` if
-    /// its scores are not scaled.
+    /// The number of candidates on which a linear policy concentrates a training of this number of draws; `None` if it draws
+    /// by its scores alone.
     pub fn aimed_candidates(&self, draws: usize) -> Option<f64> {
         let repeats = self.constants.repeats;
         (self.constants.learner == PolicyLearner::Posterior && repeats > 0.0).then(|| draws as f64 / repeats)

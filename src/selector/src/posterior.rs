@@ -8,19 +8,23 @@
 //!
 //! effect = rho z + x (a + s b) + noise
 //!
-//! a and b have a normal prior around 0. Its width is the one with the smallest left-out errors: each fifth of the
-//! candidates is predicted from the other four fifths. So the regression is as wide as it can predict candidates that
-//! were never measured.
+//! a and b have a normal prior around 0. It has three widths, because the many columns of an embedding would otherwise
+//! decide how far the few columns that say something may go: one for the many columns, one for the others, and a factor
+//! for b. The widths are those with the smallest left-out errors: each fifth of the candidates is predicted from the
+//! other four fifths. So the regression is as wide as it can predict candidates that were never measured.
 
 use tch::{Device, Kind as TensorKind, Tensor};
 
 use super::scorer::stage_position;
-use raisin_base::error::{Context as _, Result, ensure};
+use raisin_base::error::{Result, ensure};
 use raisin_base::learner::RowEffect;
 use raisin_base::random::Rng;
 
 /// The candidates are divided into this many folds by their ids.
 const FOLDS: usize = 5;
+
+/// The most passes over the three widths.
+const MOST_SWEEPS: usize = 4;
 
 /// One measurement: the effects of some candidates at one state of the model.
 pub struct MeasuredEffects<'a> {
@@ -52,7 +56,29 @@ struct Sums {
 #[derive(Debug)]
 pub struct EffectRegression {
     folds: Vec<Sums>,
-    width: i64,
+    /// For each of the F features, whether it is one of the many columns that describe a candidate together.
+    many: Vec<bool>,
+}
+
+/// How far the regression shrinks the weights: the noise over the variance of their prior, for each effect. As powers of ten.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Shrinkage {
+    /// Of a, for the many columns.
+    many: f64,
+    /// Of a, for the other columns.
+    few: f64,
+    /// How much more b is shrunk than a.
+    change: f64,
+}
+
+impl Shrinkage {
+    /// The penalty of each weight of a and b, for this number of effects: `[2 F]`.
+    fn penalties(self, many: &[bool], count: f64) -> Tensor {
+        let of = |more: f64| {
+            many.iter().map(move |&many| count * 10f64.powf(more + if many { self.many } else { self.few }))
+        };
+        Tensor::from_slice(&of(0.0).chain(of(self.change)).collect::<Vec<f64>>())
+    }
 }
 
 /// The distribution of the weights a and b, given all measurements.
@@ -100,14 +126,14 @@ impl Sums {
         }
     }
 
-    /// X'X + penalty I.
-    fn penalised(&self, penalty: f64) -> Tensor {
-        &self.gram + Tensor::eye(self.gram.size()[0], (TensorKind::Double, Device::Cpu)) * penalty
+    /// X'X plus the penalties `[q]` on its diagonal.
+    fn penalised(&self, penalties: &Tensor) -> Tensor {
+        &self.gram + penalties.diag(0)
     }
 
     /// The ridge coefficients: `[q, 1]`.
-    fn solve(&self, penalty: f64) -> Result<Tensor> {
-        let root = self.penalised(penalty).f_linalg_cholesky(false)?;
+    fn solve(&self, penalties: &Tensor) -> Result<Tensor> {
+        let root = self.penalised(penalties).f_linalg_cholesky(false)?;
         Ok(self.product.f_cholesky_solve(&root, false)?)
     }
 
@@ -165,10 +191,21 @@ fn median(values: &[f64]) -> f64 {
 }
 
 impl EffectRegression {
-    /// For F features.
-    pub fn new(features: usize) -> Self {
-        let width = 2 * features as i64;
-        Self { folds: (0..FOLDS).map(|_| Sums::zero(width)).collect(), width }
+    /// `many` says for each of the F features whether it is one of many columns that describe a candidate together, such
+    /// as those of an embedding.
+    pub fn new(many: Vec<bool>) -> Self {
+        let width = 2 * many.len() as i64;
+        Self { folds: (0..FOLDS).map(|_| Sums::zero(width)).collect(), many }
+    }
+
+    /// See [`Self::new`].
+    pub fn many(&self) -> &[bool] {
+        &self.many
+    }
+
+    /// q = 2 F
+    fn width(&self) -> i64 {
+        2 * self.many.len() as i64
     }
 
     /// Adds a measurement. A measurement in which half of the effects are equal has no scale, and is left out.
@@ -185,7 +222,7 @@ impl EffectRegression {
         let x = measured.features.to_kind(TensorKind::Double);
         let x = &x - x.mean_dim([0i64].as_slice(), true, TensorKind::Double); // [n, F]
         let x = Tensor::cat(&[&x, &(&x * stage_position(measured.time))], 1); // [n, 2 F]
-        ensure!(x.size()[1] == self.width, "a candidate has {} features for {}", x.size()[1] / 2, self.width / 2);
+        ensure!(x.size()[1] == self.width(), "a candidate has {} features for {}", x.size()[1] / 2, self.many.len());
         for (fold, sums) in self.folds.iter_mut().enumerate() {
             let members: Vec<i64> =
                 (0..).zip(measured.ids).filter(|(_, id)| **id as usize % FOLDS == fold).map(|(row, _)| row).collect();
@@ -205,7 +242,7 @@ impl EffectRegression {
 
     /// The weights, given all measurements; `None` before the first measurement.
     pub fn estimate(&self) -> Result<Option<Posterior>> {
-        let mut all = Sums::zero(self.width);
+        let mut all = Sums::zero(self.width());
         for fold in &self.folds {
             all = Sums {
                 gram: &all.gram + &fold.gram,
@@ -218,27 +255,56 @@ impl EffectRegression {
         if all.count < 2.0 * FOLDS as f64 {
             return Ok(None);
         }
-        let mut best: Option<(f64, f64)> = None; // left-out error, penalty
-        for half_power in -6..=6 {
-            let penalty = all.count * 10f64.powf(f64::from(half_power) / 2.0);
-            let mut error = 0.0;
-            for fold in &self.folds {
-                error += fold.squared_error(&all.minus(fold).solve(penalty)?);
-            }
-            if best.is_none_or(|(smallest, _)| error < smallest) {
-                best = Some((error, penalty));
-            }
-        }
-        let (error, penalty) = best.context("no penalty to choose from")?;
+        let (error, penalties) = self.widths(&all)?;
         let reliability = (1.0 - error / all.raw_squares).clamp(0.0, 1.0);
         let noise = error / all.count;
-        let mean = all.solve(penalty)?;
-        // The covariance is noise (X'X + penalty I)^-1. With L L' the penalised matrix, sqrt(noise) L'^-1 is a root.
-        let lower = all.penalised(penalty).f_linalg_cholesky(false)?;
-        let eye = Tensor::eye(self.width, (TensorKind::Double, Device::Cpu));
+        let mean = all.solve(&penalties)?;
+        // The covariance is noise (X'X + penalties)^-1. With L L' the penalised matrix, sqrt(noise) L'^-1 is a root.
+        let lower = all.penalised(&penalties).f_linalg_cholesky(false)?;
+        let eye = Tensor::eye(self.width(), (TensorKind::Double, Device::Cpu));
         let root = Tensor::linalg_solve_triangular(&lower.tr(), &eye, true, true, false) * noise.sqrt();
         let mean = mean.view([2, -1]).tr().to_kind(TensorKind::Float).contiguous();
         Ok(Some(Posterior { mean, root, reliability, explained_by_prior: 1.0 - all.squares / all.raw_squares }))
+    }
+
+    /// The penalties with the smallest left-out error, after this error. First one width for all weights, then one width
+    /// after the other, until none of them makes the error smaller.
+    fn widths(&self, all: &Sums) -> Result<(f64, Tensor)> {
+        let error_of = |shrinkage: Shrinkage| -> Result<f64> {
+            let penalties = shrinkage.penalties(&self.many, all.count);
+            self.folds.iter().map(|fold| Ok(fold.squared_error(&all.minus(fold).solve(&penalties)?))).sum()
+        };
+        let mut best = Shrinkage { many: 0.0, few: 0.0, change: 0.0 };
+        let mut smallest = f64::INFINITY;
+        for sweep in 0..=MOST_SWEEPS {
+            let before = smallest;
+            let lines: &[fn(Shrinkage, f64) -> Shrinkage] = match sweep {
+                0 => &[|it, power| Shrinkage { many: power, few: power, ..it }],
+                _ => &[
+                    |it, power| Shrinkage { few: power, ..it },
+                    |it, power| Shrinkage { change: power, ..it },
+                    |it, power| Shrinkage { many: power, ..it },
+                ],
+            };
+            for line in lines {
+                let from = best;
+                for half_power in -8..=6 {
+                    let tried = line(from, f64::from(half_power) / 2.0);
+                    if tried.change < 0.0 {
+                        continue;
+                    }
+                    let error = error_of(tried)?;
+                    if error < smallest {
+                        (smallest, best) = (error, tried);
+                    }
+                }
+            }
+            if sweep > 0 && smallest >= before {
+                break;
+            }
+        }
+        ensure!(smallest.is_finite(), "the left-out errors of the measured effects are not finite");
+        Ok((smallest, best.penalties(&self.many, all.count)))
     }
 
     /// `[FOLDS, q + 3, q + 1]` f64: gram and product side by side, then three rows that begin with squares, raw squares and
@@ -246,9 +312,10 @@ impl EffectRegression {
     pub fn tensor(&self) -> Tensor {
         let fold = |sums: &Sums| {
             let upper = Tensor::cat(&[&sums.gram, &sums.product], 1);
-            let mut lower = vec![0.0; 3 * (self.width as usize + 1)];
+            let columns = self.width() as usize + 1;
+            let mut lower = vec![0.0; 3 * columns];
             for (row, number) in [sums.squares, sums.raw_squares, sums.count].into_iter().enumerate() {
-                lower[row * (self.width as usize + 1)] = number;
+                lower[row * columns] = number;
             }
             Tensor::cat(&[upper, Tensor::from_slice(&lower).view([3, -1])], 0)
         };
@@ -256,13 +323,14 @@ impl EffectRegression {
     }
 
     /// Reads the result of [`Self::tensor`].
-    pub fn from_tensor(tensor: &Tensor) -> Result<Self> {
+    pub fn from_tensor(tensor: &Tensor, many: Vec<bool>) -> Result<Self> {
         let size = tensor.size();
+        let width = 2 * many.len() as i64;
         ensure!(
-            size.len() == 3 && size[0] == FOLDS as i64 && size[1] == size[2] + 2 && size[2] > 0,
-            "the saved effects have the shape {size:?}"
+            size[..] == [FOLDS as i64, width + 3, width + 1],
+            "the saved effects have the shape {size:?}, for {} features",
+            many.len()
         );
-        let width = size[2] - 1;
         let fold = |fold: i64| {
             let table = tensor.get(fold);
             Sums {
@@ -273,7 +341,7 @@ impl EffectRegression {
                 count: table.double_value(&[width + 2, 0]),
             }
         };
-        Ok(Self { folds: (0..FOLDS as i64).map(fold).collect(), width })
+        Ok(Self { folds: (0..FOLDS as i64).map(fold).collect(), many })
     }
 }
 

@@ -10,8 +10,20 @@ fn measured(
     prior: Option<f64>,
     seed: u64,
 ) -> Result<EffectRegression> {
+    measured_with(vec![false; weights.len()], weights, noise, measurements, prior, seed)
+}
+
+/// The same, where some of the columns are [many](EffectRegression::new).
+fn measured_with(
+    many: Vec<bool>,
+    weights: &[[f64; 2]],
+    noise: f64,
+    measurements: usize,
+    prior: Option<f64>,
+    seed: u64,
+) -> Result<EffectRegression> {
     let mut rng = Seed::new(seed).rng();
-    let mut regression = EffectRegression::new(weights.len());
+    let mut regression = EffectRegression::new(many);
     for measurement in 0..measurements {
         let time = (measurement % 10) as f64 / 10.0;
         let ids: Vec<u32> = (0..24).map(|_| (rng.unit() * 1000.0) as u32).collect();
@@ -78,6 +90,25 @@ fn a_right_prior_leaves_nothing_to_learn_and_a_wrong_prior_is_corrected() -> Res
 }
 
 #[test]
+fn many_columns_that_say_nothing_do_not_hide_a_few_that_do() -> Result<()> {
+    let weights: Vec<[f64; 2]> = (0..60).map(|column| if column < 2 { [0.5, 0.0] } else { [0.0; 2] }).collect();
+    let (mut apart, mut together) = (0.0, 0.0);
+    for seed in 0..5 {
+        let of = |many: Vec<bool>| -> Result<(f64, f64)> {
+            let found = measured_with(many, &weights, 1.5, 10, None, seed)?.estimate()?.expect("measurements");
+            Ok((found.reliability, found.mean.double_value(&[0, 0])))
+        };
+        let (reliability, weight) = of((0..60).map(|column| column >= 2).collect())?;
+        let (shared, shrunk) = of(vec![false; 60])?;
+        assert!(weight > shrunk, "seed {seed}: {weight} and {shrunk}");
+        apart += reliability / 5.0;
+        together += shared / 5.0;
+    }
+    assert!(apart > together + 0.03, "{apart} and {together}");
+    Ok(())
+}
+
+#[test]
 fn draws_have_the_mean_and_the_covariance_of_the_posterior() -> Result<()> {
     let found = measured(&[[0.5, 0.0], [0.0, 0.2]], 1.0, 4, None, 3)?.estimate()?.expect("measurements");
     let mut rng = Seed::new(4).rng();
@@ -96,12 +127,15 @@ fn draws_have_the_mean_and_the_covariance_of_the_posterior() -> Result<()> {
 #[test]
 fn saved_sums_give_the_same_estimate() -> Result<()> {
     let regression = measured(&[[0.5, 0.0], [0.0, 0.2]], 1.0, 4, Some(0.5), 3)?;
-    let read = EffectRegression::from_tensor(&regression.tensor())?;
+    let read = EffectRegression::from_tensor(&regression.tensor(), vec![false; 2])?;
     let (one, other) = (regression.estimate()?.expect("measured"), read.estimate()?.expect("measured"));
     assert_eq!(one.mean, other.mean);
     assert_eq!((one.reliability, one.explained_by_prior), (other.reliability, other.explained_by_prior));
     assert_eq!(read.count(), 96);
-    assert!(EffectRegression::from_tensor(&Tensor::zeros([5, 4, 4], (TensorKind::Double, Device::Cpu))).is_err());
+    assert!(
+        EffectRegression::from_tensor(&Tensor::zeros([5, 4, 4], (TensorKind::Double, Device::Cpu)), vec![false; 2])
+            .is_err()
+    );
     Ok(())
 }
 
@@ -136,7 +170,7 @@ fn weighted_effects_are_the_derivatives_of_the_effect_of_a_batch() {
 
 #[test]
 fn equal_effects_say_nothing() -> Result<()> {
-    let mut regression = EffectRegression::new(2);
+    let mut regression = EffectRegression::new(vec![false; 2]);
     let state = Tensor::from_slice(&[1f32, 2.0, 3.0, 4.0]).view([2, 2]);
     let (ids, effects) = ([1, 2], [0.25, 0.25]);
     regression.add(&MeasuredEffects { time: 0.0, ids: &ids, features: &state, prior: None, effects: &effects })?;

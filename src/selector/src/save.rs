@@ -198,7 +198,7 @@ impl PolicyTraining {
         training.best_late_performance = best;
         training.step_baseline = StepBaseline::from_tensor(named("step_baseline")?)?;
         training.contributions = Contributions::from_tensor(named("contributions")?)?;
-        training.effects = EffectRegression::from_tensor(named("effects")?)?;
+        training.effects = EffectRegression::from_tensor(named("effects")?, training.effects.many().to_vec())?;
         training.reward_sums = RewardSums { count, sum, squares };
         training.rounds_done = rounds as usize;
         Ok(training)

@@ -22,7 +22,7 @@ use super::sampling::{DrawMode, entropy, plackett_luce, shares_then_plackett_luc
 use super::scorer::Scorer;
 use super::state::{Candidates, State};
 use raisin_base::error::Result;
-use raisin_settings::ppo::PolicyForm;
+use raisin_settings::ppo::{Concentration, PolicyForm};
 
 /// The draws from one softmax: of candidates of a set, without replacement, or of clusters. Each share of a batch draws
 /// its cluster with replacement. If the drawn clusters have too few candidates, more clusters follow without
@@ -224,8 +224,8 @@ impl Scoring {
         })
     }
 
-    /// Logits of the n candidates of a set in some states: `[states, n]`: the learned score plus the prior, times the
-    /// factor of [`Policy::aimed_candidates`]. The reuse penalty is subtracted once for each earlier selection of the candidate.
+    /// Logits of the n candidates of a set in some states: `[states, n]`: the learned score plus the prior,
+    /// concentrated on the number of [`Policy::aimed_candidates`]. The reuse penalty is subtracted once for each earlier selection of the candidate.
     fn candidate_logits(&self, policy: &Policy, set: usize, states: &[State]) -> Tensor {
         let range = &self.sets[set];
         let fixed = self.candidates_fixed.narrow(0, range.start as i64, range.len() as i64); // [n, H]
@@ -236,12 +236,16 @@ impl Scoring {
             Some(prior) => learned + prior.narrow(0, range.start as i64, range.len() as i64),
             None => learned,
         };
-        let factor = |(row, state): (i64, &State)| match policy.aimed_candidates(state.draws) {
-            Some(aim) => scaling_factor(&scores.get(row), aim) as f32,
-            None => 1.0,
+        let concentrated = |(row, state): (i64, &State)| {
+            let scores = scores.get(row); // [n]
+            match (policy.aimed_candidates(state.draws), policy.constants.concentration) {
+                (None, _) => scores,
+                (Some(aim), Concentration::Scale) => &scores * scaling_factor(&scores, aim),
+                (Some(aim), Concentration::Limit) => limited(&scores, aim),
+            }
         };
-        let factors: Vec<f32> = (0..).zip(states).map(factor).collect();
-        scores * Tensor::from_slice(&factors).unsqueeze(1) - counts * policy.constants.reuse_penalty
+        let rows: Vec<Tensor> = (0..).zip(states).map(concentrated).collect();
+        Tensor::stack(&rows, 0) - counts * policy.constants.reuse_penalty
     }
 
     /// Draws the next batch. The caller adds the batch to the history
@@ -398,6 +402,18 @@ impl Scoring {
         pooled.extend(state.history.mean_state());
         pooled
     }
+}
+
+/// How far the scores outside the limit of [`limited`] lie below those within it: they are drawn only after all of these.
+const OUTSIDE: f64 = 1e4;
+
+/// 0 for the `aim` highest scores, and far less for the others, in their order: `[n]` -> `[n]`. Scores that equal the lowest
+/// within the limit are within it too.
+fn limited(scores: &Tensor, aim: f64) -> Tensor {
+    let count = (aim.round() as i64).clamp(1, scores.size()[0]);
+    let (highest, _) = scores.topk(count, 0, true, true);
+    let outside = scores - highest.get(0) - OUTSIDE;
+    outside.masked_fill(&scores.ge_tensor(&highest.get(count - 1)), 0.0)
 }
 
 /// The largest factor of [`scaling_factor`].

@@ -98,6 +98,18 @@ pub enum Deployment {
     Sample,
 }
 
+/// How a policy concentrates its draws, so that a training repeats its rows `repeats` times.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Concentration {
+    /// A step draws evenly among the candidates with the highest scores: as many as the training has draws, divided by
+    /// `repeats`.
+    Limit,
+    /// The scores are multiplied by a factor, at most 8, so that the effective number of candidates is the same number.
+    #[default]
+    Scale,
+}
+
 /// A part of the fused state. Leaving out a part is an ablation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -134,10 +146,13 @@ pub struct PpoSettings {
     /// With `learner = "posterior"`: the score per standard deviation of the effects. Larger numbers concentrate the
     /// selection on the candidates with the largest expected effect. Default 5.
     pub sharpness: f64,
-    /// With `learner = "posterior"` and `policy = "flat"`: about how often a row is repeated in a training. The scores are
-    /// multiplied by a factor, at most 8, so that the effective number of candidates is the number of draws of a training
-    /// divided by `repeats`. With 0, the scores are not changed. Default 3.
+    /// With `learner = "posterior"` and `policy = "flat"`: about how often a row is repeated in a training. `concentration`
+    /// says how this decides the draws. With 0, the policy draws by its scores alone. Default 3.
     pub repeats: f64,
+    /// With `repeats`: `limit` (default) draws evenly among the candidates with the highest scores, as many as the training
+    /// has draws, divided by `repeats`. `scale` multiplies the scores by a factor, at most 8, so that the effective number of
+    /// candidates is this number; so does a policy that takes the highest scores (`explore = false`, `deployment = "top"`).
+    pub concentration: Concentration,
     /// With `credit = "effect"`: the number of steps from one measurement of effects to the next. Default 2.
     pub effects_every: usize,
     /// With `credit = "effect"`: the number of candidates in a measurement beside those of the batch, drawn uniformly
@@ -266,6 +281,7 @@ impl PpoSettings {
             prior_weight: 1.5,
             sharpness: 5.0,
             repeats: 3.0,
+            concentration: Concentration::Limit,
             effects_every: 2,
             probes: 16,
             rounds: 20,

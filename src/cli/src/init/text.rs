@@ -25,6 +25,9 @@ const STEPS: usize = 40;
 const TRAINED_LAYERS: usize = 6;
 /// A model of fewer parameters is trained whole; a larger one by LoRA.
 const SMALL: f64 = 2e7;
+/// The most groups of validation examples whose gradients `influence` keeps: those of an adapter, and those of all weights.
+const ADAPTER_GROUPS: usize = 64;
+const FULL_GROUPS: usize = 16;
 /// The characters of a token, about, except for models of bytes.
 const CHARACTERS_OF_A_TOKEN: usize = 3;
 
@@ -60,6 +63,8 @@ pub fn pipeline(wishes: &Wishes, data: &DataFindings, model: &ModelFindings) -> 
     let clusters = (rows / 10).clamp(2, 24);
     let dimensions = 32.min(rows / 2).min(usize::try_from(model.hidden_size).unwrap_or(32)).max(1);
     let probes = 32.min(rows - BATCH);
+    let most = if adaptation.contains("full") { FULL_GROUPS } else { ADAPTER_GROUPS };
+    let groups = if validation > most { format!("groups = {most}\n") } else { String::new() };
     let top = (steps * BATCH / 4).max(BATCH).min(rows);
     let mut text = format!(
         "#:schema ./pipeline.schema.json\n\
@@ -129,7 +134,14 @@ pub fn pipeline(wishes: &Wishes, data: &DataFindings, model: &ModelFindings) -> 
          kind = \"features\"\ninstructions = \"pool\"\nmodel = \"{trained}\"\ntask = \"task\"\n\
          unconditional = false             # true adds log p(y), which only the method `ifd` reads\n\
          max_tokens = {max_tokens}\n\n\
-         [stage.clusters]\nkind = \"clusters\"\nfeatures = \"features\"\ndimensions = {dimensions}\nclusters = {clusters}\n\n\
+         [stage.influence]                 # how much a short training on the validation examples changes each row's loss\n\
+         kind = \"influence\"\ninstructions = \"pool\"\nmodel = \"{trained}\"\ntask = \"task\"\n\
+         adaptation = {adaptation}\nlearning_rate = {rate}\n\
+         alignment = true                  # compares gradients too: a backward pass for each row\n{groups}\
+         max_tokens = {max_tokens}\n\n\
+         [stage.clusters]                  # the numbers by which the selector knows a row\n\
+         kind = \"clusters\"\nfeatures = \"features\"\ncolumns = [\"influence\"]\n\
+         dimensions = {dimensions}\nclusters = {clusters}\n\n\
          [stage.selector]                  # learns in short trainings which rows lower the validation loss, and when\n\
          kind = \"selector\"\ninstructions = \"pool\"\nfeatures = \"clusters\"\nmodel = \"{trained}\"\ntask = \"task\"\n\
          credit = \"effect\"                 # the effect of single rows on the validation loss is measured\n\
@@ -157,10 +169,12 @@ pub fn pipeline(wishes: &Wishes, data: &DataFindings, model: &ModelFindings) -> 
          \"stage.tuned.select\" = [\n\
          \x20   {{ method = \"random\" }},                      # the baseline\n\
          \x20   {{ method = \"rds\", top = {top} }},{}# the rows most similar to the validation examples\n\
+         \x20   {{ method = \"less\", top = {top} }},{}# the rows whose gradients are the most aligned with theirs\n\
          \x20   {{ method = \"raise\", policy = \"selector\" }},  # what the selector learned\n\
          ]\n\
          \"pipeline.seed\" = [17, 18, 19]    # one seed shows no interval\n",
         " ".repeat(17_usize.saturating_sub(top.to_string().len())),
+        " ".repeat(16_usize.saturating_sub(top.to_string().len())),
     );
     Ok(text)
 }

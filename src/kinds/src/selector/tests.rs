@@ -45,7 +45,7 @@ fn ppo() -> Value {
     });
     let more = json!({
         "on_overlong": "truncate", "keep": "best", "learner": "ppo", "prior": "none", "prior_weight": 1.5,
-        "sharpness": 5.0, "repeats": 3.0, "effects_every": 2, "probes": 16,
+        "sharpness": 5.0, "repeats": 3.0, "concentration": "limit", "effects_every": 2, "probes": 16,
     });
     with(values, more)
 }

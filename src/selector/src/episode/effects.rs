@@ -6,7 +6,7 @@ use tch::{Kind as TensorKind, Tensor};
 use super::played::{EffectMeasurement, Episode};
 use super::{PolicyTraining, Step};
 use crate::credit::CandidateEffects;
-use crate::features::{features_at, products};
+use crate::features::{self, features_at, products};
 use crate::posterior::{MeasuredEffects, Posterior, weighted_effects};
 use crate::rows::{EffectRow, RoundRow};
 use crate::scoring::Scoring;
@@ -21,6 +21,11 @@ use raisin_settings::ppo::{Credit, StatePart};
 /// regression hardly shrinks the weight. Scores do not read this feature: the reuse penalty takes its place.
 pub const SELECTION_UNIT: f64 = 10.0;
 const MOST_SELECTIONS: usize = 3;
+
+/// See [`EffectRegression::new`](crate::posterior::EffectRegression::new); the last feature is the number of selections.
+pub(super) fn is_one_of_many(candidates: &Candidates) -> Vec<bool> {
+    features::is_one_of_many(candidates).into_iter().chain([false]).collect()
+}
 
 /// What all measurements so far say.
 pub(super) struct Learned {
