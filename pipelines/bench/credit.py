@@ -1,18 +1,20 @@
-"""Compares what measured effects and rewards say about rows: `python3 pipelines/bench/credit.py out/bench-credit`.
+"""What measured effects and rewards say about rows: `python3 pipelines/bench/credit.py out/bench-credit`.
 
 Reads the artifacts of credit.toml with numpy and pyarrow, and prints for each seed:
 
-1. The correlation of the reward of a step with the effect that the rows of its batch predict: the mean of their effects,
-   weighted by tokens, times the learning rate of the step. Also with the mean of this number over the last steps, weighted
-   as Adam weights gradients, because a step moves along its momentum.
+1. `reward_and_effect`: the correlation of the reward of a step with the effect that the rows of its batch predict: the mean of
+   their effects, weighted by tokens, times the learning rate of the step. From both, the mean of the same step over the
+   rounds is subtracted, because rewards fall over a training. `next_five`: the same for the sum of the reward and the four
+   rewards after it.
 2. How much of the variance of the effects of rows two regressions explain that learned from the same states of the model at
-   about the same cost: one from the effects of the batch and of 32 probes (48 rows), the other from the rewards of three
-   batches of 16 rows ("branches"), which are compared with each other. The rewards of the branches are the effects of the
-   three batches, as (1) predicts them without error: a bound from above. The rows of the last round that no earlier round
-   measured are predicted from the other rounds.
+   about the same cost: `from_rows` from the effects of single rows, as raisin does (the batch and 32 probes), and `from_branches` from
+   the rewards of three batches ("branches") that start at the same state and are compared with each other. The reward of a branch is taken
+   to be the mean effect of its rows, without noise: a bound from above. Each fifth of the rows is predicted from the others:
+   the branches have no rows of this fifth.
 
-Cost of a measurement in passes over a sequence, with V validation examples: effects 3 V + 2 x 48 (a step on the validation
-set, and two passes over the rows); three branches 3 x (3 x 16 + V) (a step on each batch, and a pass over the validation set).
+Cost of a measurement in passes over a sequence, with V validation examples and batches of 16: effects 3 V + 2 x 48 (a step on
+the validation set, and two passes over the rows); three branches 3 x (3 x 16 + V) (a step on each batch, and a pass over the
+validation set).
 """
 
 import json
@@ -23,7 +25,7 @@ import numpy as np
 import pyarrow.parquet as parquet
 
 STEPS = 60
-PENALTIES = [10.0 ** (power / 2) for power in range(-4, 9)]
+PENALTIES = [10.0 ** (power / 2) for power in range(-2, 13)]
 
 
 def table(path):
@@ -38,32 +40,33 @@ def standardised(numbers):
 
 
 def rewards_and_effects(folder, tokens):
-    """The rewards of the measured steps, what the effects of their batches predict, and the same with momentum."""
+    """The reward of each step, the sum of it and the four after it, and what the effects of its batch predict."""
     steps, effects = table(folder / "selector/steps.parquet"), table(folder / "selector/effects.parquet")
-    place = {key: row for row, key in enumerate(zip(steps["round"], steps["step"]))}
-    found = []
-    for round_ in np.unique(effects["round"]):
-        momentum, before = 0.0, 0
-        for step in np.unique(effects["step"][effects["round"] == round_]):
-            rows = (effects["round"] == round_) & (effects["step"] == step) & effects["drawn"]
-            weight = np.array([tokens[id_] for id_ in effects["id"][rows]])
-            batch = (weight * effects["effect"][rows]).sum() / weight.sum()
-            decay = 0.9 ** (step - before)
-            momentum, before = decay * momentum + (1 - decay) * batch, step
-            row = place[round_, step]
-            rate = steps["learning_rate"][row]
-            found.append((steps["reward"][row], rate * batch, rate * momentum / (1 - 0.9**step)))
-    return np.array(found)
+    rewards, predicted = np.zeros((effects["round"].max() + 1, STEPS)), np.zeros((effects["round"].max() + 1, STEPS))
+    for round_, step, reward, rate in zip(steps["round"], steps["step"], steps["reward"], steps["learning_rate"]):
+        rewards[round_, step - 1] = reward
+        predicted[round_, step - 1] = rate
+    for round_, step in np.ndindex(*rewards.shape):
+        rows = (effects["round"] == round_) & (effects["step"] == step + 1) & effects["drawn"]
+        weight = np.array([tokens[id_] for id_ in effects["id"][rows]])
+        predicted[round_, step] *= (weight * effects["effect"][rows]).sum() / weight.sum()
+    five = np.stack([rewards[:, step : step + 5].sum(1) for step in range(STEPS - 4)], 1)
+    apart = [table_ - table_.mean(0) for table_ in (rewards, five, predicted, predicted[:, : STEPS - 4])]
+    correlation = lambda one, other: np.corrcoef(one.ravel(), other.ravel())[0, 1]
+    return correlation(apart[0], apart[2]), correlation(apart[1], apart[3])
 
 
-def best_ridge(x, y, folds):
-    def fit(rows, penalty):
-        return np.linalg.solve(x[rows].T @ x[rows] + penalty * np.eye(x.shape[1]), x[rows].T @ y[rows])
-
-    def error(penalty):
-        return sum(((y[folds == f] - x[folds == f] @ fit(folds != f, penalty)) ** 2).sum() for f in np.unique(folds))
-
-    return fit(np.ones(len(y), bool), min(PENALTIES, key=error))
+def explained(trained, tested):
+    """The share of the variance of the tested effects that ridge regressions explain, with the best of all penalties."""
+    total = sum((y**2).sum() for _, y in tested)
+    shares = []
+    for penalty in PENALTIES:
+        error = 0.0
+        for (x, y), (x_new, y_new) in zip(trained, tested):
+            weights = np.linalg.solve(x.T @ x + penalty * np.eye(x.shape[1]), x.T @ y)
+            error += ((y_new - x_new @ weights) ** 2).sum()
+        shares.append(1 - error / total)
+    return max(shares)
 
 
 def rows_and_branches(folder):
@@ -71,33 +74,27 @@ def rows_and_branches(folder):
     effects, clusters = table(folder / "selector/effects.parquet"), table(folder / "clusters/clusters.parquet")
     cluster = np.eye(clusters["cluster"].max() + 1)[clusters["cluster"]]
     features = dict(zip(clusters["id"], np.concatenate([np.stack(clusters["state"]), cluster], 1)))
-    last = effects["round"].max()
-    seen = set(effects["id"][effects["round"] < last])
-    parts = {"rows": [], "branches": [], "test": []}
+    folds = [{"rows": [], "branches": [], "tested": []} for _ in range(5)]
     for round_ in np.unique(effects["round"]):
         for step in np.unique(effects["step"][effects["round"] == round_]):
             rows = np.flatnonzero((effects["round"] == round_) & (effects["step"] == step))
             y = standardised(effects["weighted_effect"][rows])
             x = np.stack([features[id_] for id_ in effects["id"][rows]])
             x = np.concatenate([x, x * (step / STEPS - 0.5) * 12**0.5], 1)
-            fold = effects["id"][rows] % 5
-            if round_ == last:
-                new = np.array([id_ not in seen for id_ in effects["id"][rows]])
-                parts["test"].append(((x - x.mean(0))[new], y[new], fold[new]))
-                continue
-            parts["rows"].append((x - x.mean(0), y, fold))
-            # The batch that was trained on, and two batches of probes.
-            groups = [range(start, start + 16) for start in (0, 16, 32)]
-            means = np.stack([x[list(group)].mean(0) for group in groups])
-            sums = np.array([y[list(group)].mean() for group in groups])
-            parts["branches"].append((means - means.mean(0), sums - sums.mean(), np.full(3, step % 5)))
-    joined = {name: [np.concatenate(of) for of in zip(*part)] for name, part in parts.items()}
-    x, y, _ = joined["test"]
-    explained = {}
-    for name in ["rows", "branches"]:
-        weights = best_ridge(*joined[name])
-        explained[name] = np.corrcoef(x @ weights, y)[0, 1] * abs(np.corrcoef(x @ weights, y)[0, 1])
-    return explained, {name: len(part[1]) for name, part in joined.items()}
+            x = x - x.mean(0)
+            for number, fold in enumerate(folds):
+                left_out = effects["id"][rows] % 5 == number
+                kept_x, kept_y = x[~left_out], y[~left_out]
+                fold["tested"].append((x[left_out], y[left_out]))
+                fold["rows"].append((kept_x, kept_y))
+                groups = np.array_split(np.arange(len(kept_y)), 3)
+                means = np.stack([kept_x[group].mean(0) for group in groups])
+                rewards = np.array([kept_y[group].mean() for group in groups])
+                fold["branches"].append((means - means.mean(0), rewards - rewards.mean()))
+    joined = {
+        name: [tuple(np.concatenate(of) for of in zip(*fold[name])) for fold in folds] for name in ("rows", "branches", "tested")
+    }
+    return explained(joined["rows"], joined["tested"]), explained(joined["branches"], joined["tested"])
 
 
 def main():
@@ -105,21 +102,17 @@ def main():
     folders = sorted(folder.parent for folder in out.glob("*/selector"))
     if not folders:
         sys.exit(f"error: there are no artifacts of a selector in {out}\nhint: just build pipelines/bench/credit.toml --only selector")
+    seen = set()
     for folder in folders:
+        seed = folder.name.split("seed=")[-1]
+        if seed in seen:  # the variants of other axes share the selector
+            continue
+        seen.add(seed)
         features = table(folder / "features/features.parquet")
         tokens = dict(zip(features["id"], features["response_tokens"]))
-        found = rewards_and_effects(folder, tokens)
-        explained, counts = rows_and_branches(folder)
-        print(json.dumps({
-            "variant": folder.name,
-            "measured_steps": len(found),
-            "reward_and_effect": round(np.corrcoef(found[:, 0], found[:, 1])[0, 1], 3),
-            "reward_and_effect_with_momentum": round(np.corrcoef(found[:, 0], found[:, 2])[0, 1], 3),
-            "mean_reward": round(found[:, 0].mean(), 5),
-            "explained_from_rows": round(explained["rows"], 3),
-            "explained_from_branches": round(explained["branches"], 3),
-            "counts": counts,
-        }))
+        numbers = [*rewards_and_effects(folder, tokens), *rows_and_branches(folder)]
+        names = ["reward_and_effect", "next_five", "from_rows", "from_branches"]
+        print(json.dumps({"seed": seed} | {name: round(float(number), 3) for name, number in zip(names, numbers)}))
 
 
 if __name__ == "__main__":

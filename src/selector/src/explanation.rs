@@ -113,7 +113,8 @@ impl PolicyTraining {
     }
 }
 
-type AtPlaces = [f64; PLACES.len()];
+/// A number at each of [`PLACES`] of a training.
+pub type AtPlaces = [f64; PLACES.len()];
 
 /// The learned weight of each column with its standard deviation, at each of [`PLACES`].
 fn weights_of(posterior: &Posterior, columns: usize) -> Result<Vec<(AtPlaces, AtPlaces)>> {

@@ -6,7 +6,7 @@
 //! | [`episode`] | the algorithm from end to end: play, credit, update |
 //! | [`ppo`] | the formulas of PPO |
 //! | [`policy`], [`network`], [`scorer`] | actor and critic |
-//! | [`scoring`] | the policy applied to a state: scores, draws, log-probabilities |
+//! | [`scoring`], [`concentration`] | the policy applied to a state: scores, draws, log-probabilities; on how many candidates |
 //! | [`state`] | the candidates, and the parts of the state that change in an episode |
 //! | [`sampling`] | Gumbel-top-b draws and their Plackett-Luce probabilities |
 //! | [`step_baseline`], [`credit`] | the baseline of a step; the contribution of each draw to a reward |
@@ -20,6 +20,7 @@ pub mod adam;
 pub mod baselines;
 pub mod chooser;
 pub mod clustering;
+pub mod concentration;
 pub mod credit;
 pub mod episode;
 pub mod explanation;

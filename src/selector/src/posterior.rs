@@ -270,9 +270,11 @@ impl EffectRegression {
     /// The penalties with the smallest left-out error, after this error. First one width for all weights, then one width
     /// after the other, until none of them makes the error smaller.
     fn widths(&self, all: &Sums) -> Result<(f64, Tensor)> {
+        let others: Vec<Sums> = self.folds.iter().map(|fold| all.minus(fold)).collect();
         let error_of = |shrinkage: Shrinkage| -> Result<f64> {
             let penalties = shrinkage.penalties(&self.many, all.count);
-            self.folds.iter().map(|fold| Ok(fold.squared_error(&all.minus(fold).solve(&penalties)?))).sum()
+            let of_fold = |(fold, others): (&Sums, &Sums)| Ok(fold.squared_error(&others.solve(&penalties)?));
+            self.folds.iter().zip(&others).map(of_fold).sum()
         };
         let mut best = Shrinkage { many: 0.0, few: 0.0, change: 0.0 };
         let mut smallest = f64::INFINITY;
@@ -290,6 +292,7 @@ impl EffectRegression {
                 let from = best;
                 for half_power in -8..=6 {
                     let tried = line(from, f64::from(half_power) / 2.0);
+                    // Effects change less over a training than they differ between candidates.
                     if tried.change < 0.0 {
                         continue;
                     }

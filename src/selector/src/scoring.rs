@@ -13,16 +13,16 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use rayon::prelude::*;
 use tch::{Kind as TensorKind, Tensor};
 
+use super::concentration::concentrated;
 use super::network::STAGE_PART_WIDTH;
 use super::policy::{Policy, budgets, filled, shares};
 use super::sampling::{DrawMode, entropy, plackett_luce, shares_then_plackett_luce};
 use super::scorer::Scorer;
 use super::state::{Candidates, State};
 use raisin_base::error::Result;
-use raisin_settings::ppo::{Concentration, PolicyForm};
+use raisin_settings::ppo::PolicyForm;
 
 /// The draws from one softmax: of candidates of a set, without replacement, or of clusters. Each share of a batch draws
 /// its cluster with replacement. If the drawn clusters have too few candidates, more clusters follow without
@@ -236,13 +236,9 @@ impl Scoring {
             Some(prior) => learned + prior.narrow(0, range.start as i64, range.len() as i64),
             None => learned,
         };
-        let concentrated = |(row, state): (i64, &State)| {
-            let scores = scores.get(row); // [n]
-            match (policy.aimed_candidates(state.draws), policy.constants.concentration) {
-                (None, _) => scores,
-                (Some(aim), Concentration::Scale) => &scores * scaling_factor(&scores, aim),
-                (Some(aim), Concentration::Limit) => limited(&scores, aim),
-            }
+        let concentrated = |(row, state): (i64, &State)| match policy.aimed_candidates(state.draws) {
+            Some(aim) => concentrated(&scores.get(row), policy.constants.concentration, aim),
+            None => scores.get(row),
         };
         let rows: Vec<Tensor> = (0..).zip(states).map(concentrated).collect();
         Tensor::stack(&rows, 0) - counts * policy.constants.reuse_penalty
@@ -402,76 +398,6 @@ impl Scoring {
         pooled.extend(state.history.mean_state());
         pooled
     }
-}
-
-/// How far the scores outside the limit of [`limited`] lie below those within it: they are drawn only after all of these.
-const OUTSIDE: f64 = 1e4;
-
-/// 0 for the `aim` highest scores, and far less for the others, in their order: `[n]` -> `[n]`. Scores that equal the lowest
-/// within the limit are within it too.
-fn limited(scores: &Tensor, aim: f64) -> Tensor {
-    let count = (aim.round() as i64).clamp(1, scores.size()[0]);
-    let (highest, _) = scores.topk(count, 0, true, true);
-    let outside = scores - highest.get(0) - OUTSIDE;
-    outside.masked_fill(&scores.ge_tensor(&highest.get(count - 1)), 0.0)
-}
-
-/// The largest factor of [`scaling_factor`].
-const LARGEST_FACTOR: f64 = 8.0;
-
-/// The most steps of [`scaling_factor`]. Halving alone needs about 40 for all digits.
-const MOST_STEPS: usize = 60;
-
-/// The number of scores that are summed together.
-const CHUNK: usize = 8192;
-
-/// A smaller difference of two factors has no effect on a score in f32.
-const SMALLEST_DIFFERENCE: f64 = 1e-12;
-
-/// The factor from 0 to [`LARGEST_FACTOR`] by which the scores `[n]` are multiplied, so that exp(entropy) of their softmax
-/// is `aim`. If even the largest factor leaves more effective candidates, the largest factor. The entropy falls with the
-/// factor: Newton's method finds the factor in an interval that every step makes smaller, and halves the interval where
-/// it would leave it.
-fn scaling_factor(scores: &Tensor, aim: f64) -> f64 {
-    let scores: Vec<f32> = Vec::try_from(scores.detach().contiguous()).unwrap_or_default();
-    let highest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let below: Vec<f64> = scores.iter().map(|&score| f64::from(score - highest)).collect();
-    // The entropy at a factor, and its derivative: minus the factor times the variance of the scores under the softmax.
-    let entropy = |factor: f64| {
-        let of_chunk = |chunk: &[f64]| {
-            chunk.iter().fold([0.0; 3], |[sum, scores, squares], &score| {
-                let weight = (factor * score).exp();
-                [sum + weight, scores + weight * score, squares + weight * score * score]
-            })
-        };
-        // The chunks are fixed, so that the sums do not depend on the number of threads.
-        let chunks: Vec<[f64; 3]> = below.par_chunks(CHUNK).map(of_chunk).collect();
-        let [sum, scores, squares] =
-            chunks.iter().fold([0.0; 3], |sums, chunk| std::array::from_fn(|place| sums[place] + chunk[place]));
-        let (mean, mean_square) = (scores / sum, squares / sum);
-        (sum.ln() - factor * mean, -factor * (mean_square - mean * mean))
-    };
-    let aim = aim.ln();
-    if entropy(LARGEST_FACTOR).0 > aim {
-        return LARGEST_FACTOR;
-    }
-    let (mut low, mut high, mut factor) = (0.0, LARGEST_FACTOR, 1.0);
-    for _ in 0..MOST_STEPS {
-        let (value, slope) = entropy(factor);
-        if value > aim {
-            low = factor;
-        } else {
-            high = factor;
-        }
-        let step = factor - (value - aim) / slope;
-        let next = if step > low && step < high { step } else { f64::midpoint(low, high) };
-        let is_found = (next - factor).abs() <= SMALLEST_DIFFERENCE;
-        factor = next;
-        if is_found || high - low <= SMALLEST_DIFFERENCE {
-            break;
-        }
-    }
-    factor
 }
 
 /// Mean of the static state over each set: `[N, F]` -> `[C, F]`.

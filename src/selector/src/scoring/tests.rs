@@ -132,39 +132,3 @@ fn a_contribution_is_compared_with_what_the_policy_expected_of_the_same_draw() -
     }
     Ok(())
 }
-
-#[test]
-fn scores_are_scaled_to_the_effective_number_of_candidates() {
-    let scores: Vec<f32> = (0..1000).map(|place| ((place as f32) * 0.37).sin() * 0.4).collect();
-    let scores = Tensor::from_slice(&scores);
-    for aim in [500.0, 900.0] {
-        let scaled = &scores * scaling_factor(&scores, aim);
-        let found = entropy(&scaled.unsqueeze(0)).exp().double_value(&[0]);
-        assert!((found / aim - 1.0).abs() < 1e-3, "{found} for {aim}");
-    }
-    // The scores cannot tell ten candidates apart, and are not enlarged without limit.
-    assert!((scaling_factor(&scores, 10.0) - LARGEST_FACTOR).abs() < 1e-6);
-    let equal = Tensor::zeros([50], (TensorKind::Float, tch::Device::Cpu));
-    assert!(scaling_factor(&equal, 10.0).is_finite());
-}
-
-#[test]
-fn a_limit_leaves_the_highest_scores_equal_and_keeps_the_order_of_the_others() -> Result<()> {
-    let scores = Tensor::from_slice(&[0.5f32, -1.0, 2.0, 0.4, 0.5, 3.0]);
-    let found = |aim: f64| -> Result<Vec<f32>> { Ok(Vec::try_from(limited(&scores, aim))?) };
-    let two = found(2.0)?;
-    assert_eq!([two[2], two[5]], [0.0; 2]);
-    assert!(two[0] > two[3] && two[3] > two[1] && two[0] < -9000.0, "{two:?}");
-    // The third highest score is there twice.
-    let three = found(3.0)?;
-    assert_eq!([three[0], three[2], three[4], three[5]], [0.0; 4]);
-    assert!(found(100.0)?.iter().all(|it| *it == 0.0));
-    // A limit that is smaller than a batch does not leave the batch short: the next scores follow.
-    let mut rng = Seed::new(3).rng();
-    for _ in 0..20 {
-        let mut drawn = DrawMode::Sample(&mut rng).indices(&two, 4);
-        drawn[..2].sort_unstable();
-        assert_eq!(drawn[..2], [2, 5], "the rest follows: {drawn:?}");
-    }
-    Ok(())
-}

@@ -7,7 +7,7 @@ use arrow_array::{ArrayRef, BooleanArray, RecordBatch, StringArray};
 use crate::tables::{EpisodeNumber, SelectionRow, TrainingStepRow, floats, numbers};
 use raisin_base::error::Result;
 use raisin_selector::episode::{EffectRow, EpisodeSelectionRow, EpisodeStepRow, RoundRow};
-use raisin_selector::explanation::{ColumnEffect, ExpectedEffect, PLACES};
+use raisin_selector::explanation::{AtPlaces, ColumnEffect, ExpectedEffect};
 use raisin_table as table;
 
 /// The table `rounds`.
@@ -65,9 +65,6 @@ pub fn expected(rows: &[ExpectedEffect]) -> Result<RecordBatch> {
     columns.extend(at_places(rows, |row| (row.prior, row.effect, row.deviation)));
     table::batch(columns)
 }
-
-/// A number at each place of a training.
-type AtPlaces = [f64; PLACES.len()];
 
 /// The columns of an effect, its prior and its deviation at the places of a training.
 fn at_places<T>(rows: &[T], of: fn(&T) -> (f64, AtPlaces, AtPlaces)) -> Vec<(&'static str, ArrayRef)> {
