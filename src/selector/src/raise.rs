@@ -121,7 +121,7 @@ impl Chooser for Raise {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use raisin_settings::ppo::PpoSettings;
+    use raisin_settings::ppo::{Concentration, PpoSettings};
 
     #[test]
     fn a_policy_refuses_states_of_another_basis() -> Result<()> {
@@ -189,6 +189,38 @@ mod tests {
         let mut restored = opened(range)?;
         restored.restore(&outside.state())?;
         assert_eq!(restored.notes(), outside.notes());
+        Ok(())
+    }
+
+    /// The ids that a linear policy draws in 10 steps of 4 from 20 candidates, whose scores grow with their ids.
+    fn drawn_in_training(concentration: Concentration) -> Result<Vec<u32>> {
+        let state: Vec<f32> = (0..20).map(|row| row as f32 / 10.0 - 1.0).collect();
+        let ids: Vec<u32> = (0..20).collect();
+        let clusters: Vec<u32> = ids.iter().map(|id| id % 4).collect();
+        let candidates = Candidates::new(&ids, &clusters, &state, vec!["a".to_owned()])?;
+        let settings = PpoSettings { concentration, ..PpoSettings::standard() };
+        let mut policy = Policy::new(&settings, &candidates, &Seed::new(1));
+        let mut weights = vec![0.0; 2 * 5]; // of one column and four clusters
+        weights[0] = 1.0;
+        policy.set_linear(&tch::Tensor::from_slice(&weights).view([5, 2]).to_kind(tch::Kind::Float));
+        let mut raise = Raise::new(policy, candidates, 4, Seed::new(2))?;
+        let mut drawn = Vec::new();
+        for step in 0..10 {
+            let context = StepContext { step, total_steps: 10, performance: None, last_loss: None };
+            drawn.extend(raise.choose(&context)?.iter().map(|choice| choice.id));
+        }
+        Ok(drawn)
+    }
+
+    #[test]
+    fn a_limit_draws_evenly_from_the_candidates_with_the_highest_scores() -> Result<()> {
+        // 40 draws and `repeats = 3`: 13 candidates.
+        let limited = drawn_in_training(Concentration::Limit)?;
+        assert!(limited.iter().all(|&id| id >= 7), "{limited:?}");
+        let times = |id: u32| limited.iter().filter(|&&it| it == id).count();
+        assert!((7..20).all(|id| (1..=6).contains(&times(id))), "{limited:?}");
+        let scaled = drawn_in_training(Concentration::Scale)?;
+        assert!(scaled.iter().any(|&id| id < 7), "a scaled policy draws lower scores now and then: {scaled:?}");
         Ok(())
     }
 }
