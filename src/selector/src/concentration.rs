@@ -112,11 +112,11 @@ mod tests {
         let found =
             |aim: f64| -> Result<Vec<f32>> { Ok(Vec::try_from(concentrated(&scores, Concentration::Limit, aim))?) };
         let two = found(2.0)?;
-        assert_eq!([two[2], two[5]], [0.0; 2]);
+        assert!([two[2], two[5]].iter().all(|it| *it == 0.0), "{two:?}");
         assert!(two[0] > two[3] && two[3] > two[1] && two[0] < -9000.0, "{two:?}");
         // The third highest score is there twice.
         let three = found(3.0)?;
-        assert_eq!([three[0], three[2], three[4], three[5]], [0.0; 4]);
+        assert!([three[0], three[2], three[4], three[5]].iter().all(|it| *it == 0.0), "{three:?}");
         assert!(found(100.0)?.iter().all(|it| *it == 0.0));
         // A limit that is smaller than a batch does not leave the batch short: the next scores follow.
         let mut rng = Seed::new(3).rng();
