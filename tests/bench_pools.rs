@@ -42,7 +42,7 @@ fn every_pipeline_of_the_suite_can_be_planned() {
     // A plan hashes the files of models, and does not read them.
     project.write("models/SmolLM2-135M-Instruct.Q4_1.gguf", "a model");
     project.write("pipelines/quickstart-base/config.json", "a model");
-    let synthetic = ["quickstart", "quickstart-repeats", "transfer", "ablations"];
+    let synthetic = ["quickstart", "quickstart-repeats", "transfer", "ablations", "credit"];
     for pool in POOLS.into_iter().chain(synthetic) {
         let file = pipelines.join("bench").join(pool).with_extension("toml");
         let file = file.to_str().unwrap();
