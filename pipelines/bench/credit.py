@@ -7,10 +7,10 @@ Reads the artifacts of credit.toml with numpy and pyarrow, and prints for each s
    rounds is subtracted, because rewards fall over a training. `next_five`: the same for the sum of the reward and the four
    rewards after it.
 2. How much of the variance of the effects of rows two regressions explain that learned from the same states of the model at
-   about the same cost: `from_rows` from the effects of single rows, as raisin does (the batch and 32 probes), and `from_branches` from
-   the rewards of three batches ("branches") that start at the same state and are compared with each other. The reward of a branch is taken
-   to be the mean effect of its rows, without noise: a bound from above. Each fifth of the rows is predicted from the others:
-   the branches have no rows of this fifth.
+   about the same cost. `from_rows` learned from the effects of single rows, as raisin does (the batch and 32 probes).
+   `from_branches` learned from the rewards of three batches ("branches") that start at the same state and are compared with each
+   other. Branches are simulated: the reward of a branch is the mean effect of its rows, without noise, so the share is a bound
+   from above. Each fifth of the rows is predicted from the others, and the branches have no rows of this fifth.
 
 Cost of a measurement in passes over a sequence, with V validation examples and batches of 16: effects 3 V + 2 x 48 (a step on
 the validation set, and two passes over the rows); three branches 3 x (3 x 16 + V) (a step on each batch, and a pass over the

@@ -49,7 +49,8 @@ pub struct Constants {
     pub reuse_penalty: f64,
     /// See [`PpoSettings::repeats`]; 0 if the scores are not scaled.
     pub repeats: f64,
-    /// `scale` for a policy that takes the highest scores: the candidates within a limit have equal scores.
+    /// `scale` for a policy that takes the highest scores, because the candidates within a limit have equal scores. Policies of
+    /// versions before 14 do not have this field, and scale.
     #[serde(default)]
     pub concentration: Concentration,
     pub deployment: Deployment,

@@ -13,6 +13,8 @@
 //! for b. The widths are those with the smallest left-out errors: each fifth of the candidates is predicted from the
 //! other four fifths. So the regression is as wide as it can predict candidates that were never measured.
 
+use std::collections::BTreeMap;
+
 use tch::{Device, Kind as TensorKind, Tensor};
 
 use super::scorer::stage_position;
@@ -60,24 +62,24 @@ pub struct EffectRegression {
     many: Vec<bool>,
 }
 
-/// How far the regression shrinks the weights: the noise over the variance of their prior, for each effect. As powers of ten.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// How far the regression shrinks the weights. The penalty of a weight is the number of effects times a power of ten; here are
+/// the exponents, in halves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Shrinkage {
     /// Of a, for the many columns.
-    many: f64,
+    many: i32,
     /// Of a, for the other columns.
-    few: f64,
+    few: i32,
     /// How much more b is shrunk than a.
-    change: f64,
+    change: i32,
 }
 
 impl Shrinkage {
     /// The penalty of each weight of a and b, for this number of effects: `[2 F]`.
     fn penalties(self, many: &[bool], count: f64) -> Tensor {
-        let of = |more: f64| {
-            many.iter().map(move |&many| count * 10f64.powf(more + if many { self.many } else { self.few }))
-        };
-        Tensor::from_slice(&of(0.0).chain(of(self.change)).collect::<Vec<f64>>())
+        let penalty = |halves: i32| count * 10f64.powf(f64::from(halves) / 2.0);
+        let of = |more: i32| many.iter().map(move |&many| penalty(more + if many { self.many } else { self.few }));
+        Tensor::from_slice(&of(0).chain(of(self.change)).collect::<Vec<f64>>())
     }
 }
 
@@ -276,27 +278,30 @@ impl EffectRegression {
             let of_fold = |(fold, others): (&Sums, &Sums)| Ok(fold.squared_error(&others.solve(&penalties)?));
             self.folds.iter().zip(&others).map(of_fold).sum()
         };
-        let mut best = Shrinkage { many: 0.0, few: 0.0, change: 0.0 };
+        // A sweep that changes little comes back to widths that were tried before.
+        let mut errors: BTreeMap<Shrinkage, f64> = BTreeMap::new();
+        let mut best = Shrinkage { many: 0, few: 0, change: 0 };
         let mut smallest = f64::INFINITY;
         for sweep in 0..=MOST_SWEEPS {
             let before = smallest;
-            let lines: &[fn(Shrinkage, f64) -> Shrinkage] = match sweep {
-                0 => &[|it, power| Shrinkage { many: power, few: power, ..it }],
+            let lines: &[fn(Shrinkage, i32) -> Shrinkage] = match sweep {
+                0 => &[|it, halves| Shrinkage { many: halves, few: halves, ..it }],
                 _ => &[
-                    |it, power| Shrinkage { few: power, ..it },
-                    |it, power| Shrinkage { change: power, ..it },
-                    |it, power| Shrinkage { many: power, ..it },
+                    |it, halves| Shrinkage { few: halves, ..it },
+                    // Effects change less over a training than they differ between candidates.
+                    |it, halves| Shrinkage { change: halves.max(0), ..it },
+                    |it, halves| Shrinkage { many: halves, ..it },
                 ],
             };
             for line in lines {
                 let from = best;
-                for half_power in -8..=6 {
-                    let tried = line(from, f64::from(half_power) / 2.0);
-                    // Effects change less over a training than they differ between candidates.
-                    if tried.change < 0.0 {
-                        continue;
-                    }
-                    let error = error_of(tried)?;
+                for halves in -8..=6 {
+                    let tried = line(from, halves);
+                    let error = match errors.get(&tried) {
+                        Some(known) => *known,
+                        None => error_of(tried)?,
+                    };
+                    errors.insert(tried, error);
                     if error < smallest {
                         (smallest, best) = (error, tried);
                     }

@@ -25,8 +25,9 @@ const STEPS: usize = 40;
 const TRAINED_LAYERS: usize = 6;
 /// A model of fewer parameters is trained whole; a larger one by LoRA.
 const SMALL: f64 = 2e7;
-/// The most groups of validation examples whose gradients `influence` keeps: those of an adapter, and those of all weights.
+/// The most groups of validation examples whose gradients `influence` keeps in memory, if an adapter is trained.
 const ADAPTER_GROUPS: usize = 64;
+/// The same if all weights are trained, whose gradients are larger.
 const FULL_GROUPS: usize = 16;
 /// The characters of a token, about, except for models of bytes.
 const CHARACTERS_OF_A_TOKEN: usize = 3;
@@ -53,18 +54,23 @@ pub fn pipeline(wishes: &Wishes, data: &DataFindings, model: &ModelFindings) -> 
     let per_token = if model.vocabulary < 1000 { 1 } else { CHARACTERS_OF_A_TOKEN };
     let max_tokens = (data.pool.characters / per_token).next_multiple_of(64).clamp(128, 1024).min(model.context);
     let has_proxy = model.layers >= 2 * TRAINED_LAYERS;
-    let (trained, adaptation, rate) = if has_proxy {
-        ("proxy", "{ method = \"top_layers_lora\", rank = 16, alpha = 32 }", "1e-3")
+    let (trained, adaptation, rate, most_groups) = if has_proxy {
+        ("proxy", "{ method = \"top_layers_lora\", rank = 16, alpha = 32 }", "1e-3", ADAPTER_GROUPS)
     } else if model.parameters < SMALL {
-        ("base", "{ method = \"full\" }", "1e-3")
+        ("base", "{ method = \"full\" }", "1e-3", FULL_GROUPS)
     } else {
-        ("base", "{ method = \"lora\", rank = 16, alpha = 32 }", "3e-4")
+        ("base", "{ method = \"lora\", rank = 16, alpha = 32 }", "3e-4", ADAPTER_GROUPS)
     };
     let clusters = (rows / 10).clamp(2, 24);
     let dimensions = 32.min(rows / 2).min(usize::try_from(model.hidden_size).unwrap_or(32)).max(1);
     let probes = 32.min(rows - BATCH);
-    let most = if adaptation.contains("full") { FULL_GROUPS } else { ADAPTER_GROUPS };
-    let groups = if validation > most { format!("groups = {most}\n") } else { String::new() };
+    let mut groups = String::new();
+    if validation > most_groups {
+        let _ = writeln!(
+            groups,
+            "groups = {most_groups}                       # of validation examples, whose mean gradients are compared: limits the memory"
+        );
+    }
     let top = (steps * BATCH / 4).max(BATCH).min(rows);
     let mut text = format!(
         "#:schema ./pipeline.schema.json\n\
